@@ -3,11 +3,11 @@
     python tests/mutants.py [--sample N] [--seed S] [--minutes M] [--only TEXT] [--record FILE]
 
 The changes (mutants) are: other comparisons, operators and constants, negated conditions, deleted statements, swapped
-arguments, and dropped keyword arguments; but not those of ``SYMMETRIC`` and ``FORM``, which no test can notice.
-First the fast ``TESTS`` run once without a change to record the lines that each test executes. The tests of a mutant
-are those that execute its statement. The exit code is 1 if more than 5 % of the mutants survive. Mutants of lines that
-no fast test executes survive, except in mdssl/sweep, where they need Ray and are skipped. Equivalent mutants, which no
-test can notice, are listed with a reason in tests/equivalent_mutants.txt.
+arguments, and dropped keyword arguments; but not those of ``SYMMETRIC``, ``TUNING`` and ``FORM``. First the fast
+``TESTS`` run once without a change to record the lines that each test executes. The tests of a mutant are those that
+execute its statement. The exit code is 1 if more than 5 % of the mutants survive. Mutants of lines that no fast test
+executes survive, except in mdssl/sweep, where they need Ray and are skipped. Equivalent mutants, which no test can
+notice, are listed with a reason in tests/equivalent_mutants.txt.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import importlib
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -61,6 +62,7 @@ OPERATORS = {
     ast.BitAnd: "|", ast.BitOr: "&",
 }  # fmt: skip
 SYMMETRIC = {"min", "max"}
+TUNING = re.compile(r"[A-Z_]*(_SECONDS|_CHUNK_[A-Z]+) = ")  # waiting times and sizes of blocks, which change no result
 FORM = {"strict", "soft_wrap", "markup"}
 """Keyword arguments: the check of ``zip``, which only a defect of ours would fail, and the form of console output."""
 
@@ -156,10 +158,9 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr | ast.Import | ast.ImportFrom):
                 continue
-            if isinstance(child, ast.Expr) and (
-                isinstance(child.value, ast.Constant | ast.Yield)
-                or ast.unparse(child).startswith(("log.", "warnings.", "print("))
-            ):
+            words = ast.unparse(child) if isinstance(child, ast.stmt) else ""
+            is_text = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant | ast.Yield)
+            if is_text or TUNING.match(words) or words.startswith(("log.", "warnings.", "print(")):
                 continue
             yield child
             if not isinstance(child, ast.Raise):

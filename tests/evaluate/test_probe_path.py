@@ -75,8 +75,10 @@ def test_lbfgs_path_is_configured_and_run_like_other_probes():
     config = ProbeConfig(probe="lbfgs-path")
     assert config.name == "lbfgs-path"
     assert config.settings() == {"probe": "lbfgs-path", "knn_neighbours": 20}
-    (result,) = run_probes(features(1), config=config, seed=0)
-    assert set(result.found) == {"chosen_l2", "held_out_images", "held_out_top1"}
+    parts = features(1)
+    (one,), (other,) = run_probes(parts, config=config, seed=0), run_probes(parts, config=config, seed=3)
+    assert set(one.found) == {"chosen_l2", "held_out_images", "held_out_top1"}
+    assert one.found == lbfgs_path_probe(parts, seed=0).found != other.found == lbfgs_path_probe(parts, seed=3).found
     with pytest.raises(
         ValueError, match="probe_l2 is 0.5, which the lbfgs-path probe does not have; use --probe lbfgs"
     ):

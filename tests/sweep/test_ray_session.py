@@ -44,7 +44,7 @@ def test_a_sweep_uses_its_own_ray_which_runs_in_a_separate_process_group(cluster
     assert os.environ.keys() - before.keys() <= {"PYTHONBREAKPOINT", "RAY_USAGE_STATS_ENABLED"}
 
 
-def test_a_node_of_ray_may_start_slowly(monkeypatch):
+def test_a_node_of_ray_may_start_slowly_and_says_nothing(monkeypatch, capsys):
     import ray
     from ray._private import services
 
@@ -61,6 +61,8 @@ def test_a_node_of_ray_may_start_slowly(monkeypatch):
     monkeypatch.setattr("mdssl.sweep.stopping.delete_records", lambda: None)
     with ray_session(SweepSettings(domains=("none",)), Console()):
         assert found == [("127.0.0.1:1", "node")]
+        ray._private.worker.print_to_stdstream({"lines": ["(raylet) a warning"], "pid": "raylet"}, ignore_prefix=False)
+        assert capsys.readouterr() == ("", "")
     assert services.get_node is get_node
 
     errors += [RuntimeError("Deadline Exceeded")]

@@ -91,7 +91,8 @@ def test_probe_writes_artifacts_and_a_second_probe_leaves_them_unchanged(probed,
     assert [found["dataset"] for found in matrices] == ["tiny-a", "tiny-c"]
     for found in matrices:
         matrix, row = confusion.matrix_of(found), rows[found["dataset"]]
-        assert matrix.sum() == row["num_test"] and 100 * matrix.trace() / matrix.sum() == row["top1"]
+        assert found["seeds"] == 1 and matrix.sum() == row["num_test"]
+        assert 100 * matrix.trace() / matrix.sum() == row["top1"]
         assert confusion.class_scores(matrix) == (row["balanced_accuracy"], row["macro_f1"])
     probe(probed, tiny_data, "tiny-a", "tiny-c")
     assert "tiny-a: scored already" in capsys.readouterr().out
@@ -115,6 +116,8 @@ def test_mdssl_probe_fits_probes_with_the_seed_of_the_trial(tiny_data, tmp_path)
     (row,) = read_rows(tmp_path, config.trial_id)
     fits = json.loads(row["config_json"])["evaluation"]["of_seeds"]
     assert [fit["seed"] for fit in fits] == [3, 3 + SEEDS_APART]
+    (matrix,) = confusion.read(Location.of(tmp_path / "trials" / config.trial_id))
+    assert matrix["seeds"] == 2 and confusion.matrix_of(matrix).sum() == 2 * row["num_test"]
 
 
 def test_a_sweep_writes_the_same_artifacts_as_mdssl_probe(trial_dir, probed, tiny_data):

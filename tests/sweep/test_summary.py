@@ -43,6 +43,7 @@ def test_settings_that_differ_between_rows_are_in_the_index(tmp_path, changes):
     write(str(tmp_path), 50.0)
     write(str(tmp_path), 60.0, **changes)
     assert scores(str(tmp_path)) == [50.0, 60.0]
+    assert ('"temperature"' in pandas_line(Location.of(str(tmp_path)))) == ("temperature" in changes)
 
 
 def test_parts_of_a_dataset_are_not_averaged_with_the_whole(tmp_path):

@@ -62,8 +62,10 @@ def test_the_controller_of_one_worker_needs_no_torch(handed_over):
     assert result.stdout.strip() == b"False"
 
 
-def test_several_workers_get_a_process_group(handed_over):
-    assert handed_over(workers=2)["torch_config"] is None, "None selects the default of Ray"
+def test_several_workers_get_a_process_group_and_restart_together(handed_over):
+    handed = handed_over(workers=2)
+    assert handed["torch_config"] is None, "None selects the default of Ray"
+    assert handed["scaling_config"].num_workers == 2 and handed["run_config"].failure_config.max_failures == 3
 
 
 @pytest.fixture
@@ -84,6 +86,16 @@ def test_a_trial_on_a_gpu_fraction_limits_its_memory(handed_over, asked_of_the_g
     assert handed["scaling_config"].resources_per_worker.get("GPU", 0) == gpus
     training._train_here(handed["train_loop_config"], lambda progress: None, lambda: False)
     assert asked_of_the_gpu == expected
+
+
+@pytest.mark.parametrize("ended", [(False, False), (True, False), (False, True)])
+def test_training_stops_on_a_signal_or_a_request(handed_over, asked_of_the_gpu, monkeypatch, ended):
+    answers = []
+    monkeypatch.setattr(training, "train", lambda config, **arguments: answers.append(arguments["stop_requested"]()))
+    monkeypatch.setattr(training, "stop_requested_now_and_then", lambda token: lambda: ended[1])
+    job = handed_over(workers=1)["train_loop_config"]
+    training._train_here(job, lambda progress: None, lambda: False, lambda: ended[0])
+    assert answers == [any(ended)]
 
 
 def test_gpu_hours_count_the_share_of_a_gpu(handed_over, asked_of_the_gpu, monkeypatch):
@@ -118,8 +130,9 @@ def test_ray_receives_due_reports_and_the_scheduler_decides_on_each_score(handed
             (3, True, 40.0),
             (4, False, None),
             (6, True, None),
+            (7, True, None),
         ):
-            answers.append(report(Progress(step, 6, *[0.0] * 7, val_linear_top1=score, is_due=is_due)))
+            answers.append(report(Progress(step, 8, *[0.0] * 7, val_linear_top1=score, is_due=is_due)))
 
     @contextmanager
     def watchdog(seconds):
@@ -136,8 +149,8 @@ def test_ray_receives_due_reports_and_the_scheduler_decides_on_each_score(handed
     monkeypatch.setattr(training, "check_held", lambda *arguments: None)
     monkeypatch.setattr(training, "stop_requested_now_and_then", lambda token: lambda: False)
     job = handed_over(workers=1)["train_loop_config"] | {"rungs": (3,)}
-    training._train_here(job, told.append, lambda: False)
-    assert [(each["step"], each["val_linear_top1"]) for each in told] == [(1, None), (3, 40.0), (6, None)]
+    training._train_here(job, told.append, lambda: told[-1]["step"] >= 6)
+    assert [(each["step"], each["val_linear_top1"]) for each in told] == [(1, None), (3, 40.0), (6, None), (7, None)]
     assert asked == [3]
-    assert answers == [None, None, "end", None, None]
-    assert len(beats) == 5, "the watchdog is notified of each report"
+    assert answers == [None, None, "end", None, "save", None], "one checkpoint before the node is gone"
+    assert len(beats) == 6, "the watchdog is notified of each report"

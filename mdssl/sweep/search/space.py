@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -64,7 +65,7 @@ class Axis:
             return self.rounded(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
         return self.rounded(rng.uniform(self.low, self.high))
 
-    @property
+    @cached_property
     def values(self) -> tuple[Any, ...] | None:
         """All values in their order; None of a range without steps."""
         if self.choices:

@@ -222,7 +222,7 @@ def test_a_search_chooses_its_trials_beside_the_baselines(storage, settings):
     assert Trials(storage, replace(asked, trials=1), ["mdssl"]).to_choose == 0
 
 
-def test_a_scheduler_may_end_searched_trials_of_one_length(storage, settings):
+def test_a_scheduler_may_end_searched_trials_of_one_length(storage, settings, monkeypatch):
     grid = replace(settings, search="grid", range=(), trials=None, iterations=9)
     plain, asha = (Trials(storage, replace(grid, scheduler=name), ["simclr", "mdssl"]) for name in ("none", "asha"))
     assert [work.may_end_early for work in (*plain.works(), *asha.works())] == [False, False, False, True]
@@ -230,7 +230,10 @@ def test_a_scheduler_may_end_searched_trials_of_one_length(storage, settings):
     for change in ({"grid": (("iterations", "9", "18"),)}, {"range": (("iterations", "9", "18", "9"),)}):
         with pytest.raises(InputError, match="compares trials of one length, but iterations varies"):
             Trials(storage, replace(grid, scheduler="asha", **change), ["mdssl"])
+    monkeypatch.setattr("mdssl.sweep.search.search._MOST_OF_A_GRID", 3)
+    assert len(Trials(storage, replace(grid, range=(("lambda1", "0.8", "1", "0.1"),)), ["mdssl"]).configs) == 3
     for change, message in (
+        ({"range": (("lambda1", "0.8", "1", "0.05"),)}, "has 5 trials; give each --range a step"),
         ({"range": (("lambda1", "0.8", "1"),)}, "infinitely many trials"),
         ({"search": "random", "trials": 1}, "has no setting to vary"),
     ):
