@@ -122,6 +122,11 @@ def test_clustered_trials_end_early_only_after_their_first_clustering(planned, c
     assert said in capsys.readouterr().err
     assert planned(*asha, "--warmups", 8, 9, "--grace-steps", 9)
     assert planned(*asha, "--warmups", 8)
+    search = "search", "--num-clusters", 3, "--lambda2", 0.1, "--methods", "mdssl-clustered", *asha[5:], "--trials", 2
+    for axis in (("--grid", "warmup_iterations", 20, 8), ("--range", "warmup_iterations", 8, 20)):
+        planned(*search, *axis, code=2)
+        assert "mdssl-clustered is SimCLR until step 20; give --grace-steps, such as 50" in capsys.readouterr().err
+        assert planned(*search, *axis, "--grace-steps", 9)
 
 
 def test_epsilon_stays_constant_where_it_is_below_epsilon_final(planned):

@@ -105,8 +105,11 @@ class Trials:
                 "value, or use --scheduler none."
             )
         clustered = [entry for entry in entries if METHODS[entry["method"]].finds_domains]
-        usual = getattr(self.settings, "warmup_iterations", TrialConfig.warmup_iterations)
-        warm_up = max((entry.get("warmup_iterations", usual) for entry in clustered), default=0)
+        name = "warmup_iterations"
+        ranges = [axis.high for axis in (self.space.axes if self.space else ()) if axis.name == name and axis.high]
+        usual = [getattr(self.settings, name, TrialConfig.warmup_iterations)]
+        longest = max(ranges or self.settings.grid_axes.get(name, usual))
+        warm_up = max((entry.get(name, longest) for entry in clustered), default=0)
         if self.settings.grace_steps is None and self.rungs[0] <= warm_up:
             halfway = (warm_up + self.settings.iterations) // 2
             raise InputError(
