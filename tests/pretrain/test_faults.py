@@ -7,9 +7,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -20,6 +22,7 @@ from processes import descendants
 
 from mdssl.cli.main import main
 from mdssl.config.run import RunSettings
+from mdssl.pretrain import watchdog
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.stopping import sigterm_received
 from mdssl.storage import retry as retries
@@ -179,6 +182,22 @@ def test_hanging_worker_is_killed_with_a_traceback(limit, pause, beats, code, sa
     if code:
         assert "no report for 0.025 min: this worker hangs" in result.stderr
         assert "a_call_that_never_returns" in result.stderr
+
+
+def test_time_since_the_last_report_decides_and_not_that_since_the_start(monkeypatch, caplog):
+    clock, killed = SimpleNamespace(now=0.0), threading.Event()
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(watchdog, "os", SimpleNamespace(getpid=os.getpid, kill=lambda *what: killed.set()))
+    with watchdog.watchdog(0.25) as beat:
+        for _ in range(3):
+            clock.now += 0.25
+            assert not killed.wait(0.05)
+            beat()
+        assert not caplog.text
+        clock.now += 0.375
+        assert killed.wait(60)
+    assert "no report for 0.00417 min: this worker hangs" in caplog.text
+    assert "test_time_since_the_last_report" in caplog.text and caplog.text.count("hread 0x") > 1, "all threads"
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from mdssl.errors import InputError
 from mdssl.pretrain import pseudo_domains, standalone, stopping
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.progress import NonFiniteLossError
-from mdssl.pretrain.stopping import Agreement, StoppedError
+from mdssl.pretrain.stopping import StoppedError
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import stop_request
@@ -66,16 +66,6 @@ def test_several_threads_can_check_for_sigterm_at_once():
         assert not any(answers)
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(terminated, 10)
-
-
-def test_unless_stopped_returns_the_result_or_raises_the_error():
-    agreement = Agreement(lambda: False, "cpu")
-    assert agreement.unless_stopped(lambda: 7) == 7
-    with pytest.raises(ZeroDivisionError):
-        agreement.unless_stopped(lambda: 1 / 0)
-    assert agreement.unless_stopped(None) is None, "as on the workers that wait"
-    assert agreement.unless_stopped(lambda: threading.current_thread().daemon), "it does not keep the process alive"
-    assert (agreement.least(3), agreement.any_worker(True), agreement.any_worker(False)) == (3, True, False)
 
 
 @pytest.mark.parametrize(
