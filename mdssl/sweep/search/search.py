@@ -105,11 +105,10 @@ class Trials:
                 "value, or use --scheduler none."
             )
         clustered = [entry for entry in entries if METHODS[entry["method"]].finds_domains]
-        name = "warmup_iterations"
-        ranges = [axis.high for axis in (self.space.axes if self.space else ()) if axis.name == name and axis.high]
-        usual = [getattr(self.settings, name, TrialConfig.warmup_iterations)]
-        longest = max(ranges or self.settings.grid_axes.get(name, usual))
-        warm_up = max((entry.get(name, longest) for entry in clustered), default=0)
+        name, ranges = "warmup_iterations", self.space.axes if self.space else ()
+        varied = [*self.settings.grid_axes.get(name, ()), *(axis.high for axis in ranges if axis.name == name)]
+        usual = getattr(self.settings, name, TrialConfig.warmup_iterations)
+        warm_up = max((entry.get(name, max(varied, default=usual)) for entry in clustered), default=0)
         if self.settings.grace_steps is None and self.rungs[0] <= warm_up:
             halfway = (warm_up + self.settings.iterations) // 2
             raise InputError(
