@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.data.sources.catalog import CATALOG
 
@@ -33,6 +35,18 @@ def clustered_trial(**changes) -> TrialConfig:
     """A `tiny_trial` of 12 steps of the robust method on three domains, which clusters after steps 2, 5, 8 and 11."""
     clustered = {"method": "mdssl-robust", "domains": ("tiny-a", "tiny-b", "tiny-c"), "iterations": 12}
     return tiny_trial(**clustered | {"warmup_iterations": 2, "recluster_every": 3} | changes)
+
+
+def trial_run(storage: str, data: str, **changes):
+    """A `mdssl.sweep.training.TrialRun` on the CPU, in the process of the trial."""
+    from mdssl.sweep.training import TrialRun  # imports Ray, which few tests need
+
+    values = {
+        "probe": ProbeConfig(), "settings": RunSettings(track=()), "executor": "inline", "workers": 1,
+        "cpus_per_worker": 1, "gpus_per_worker": 0, "context": CONTEXT, "evaluate": (), "rungs": (),
+        "needs_validation": False, "keep_checkpoints": False,
+    }  # fmt: skip
+    return TrialRun(storage=storage, data=data, **values | changes)
 
 
 class Killed(BaseException):

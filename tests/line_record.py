@@ -3,47 +3,46 @@
 from __future__ import annotations
 
 import ast
+import os
 import pickle
 import sys
-import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 import pytest
-
-Lines = set[tuple[str, int]]
-"""Lines of code, as (file, number)."""
+from line_trace import VARIABLE, Line, trace_lines
 
 
 class Recorder:
-    """A pytest plugin that writes the duration of each test and the lines it and its fixtures execute to ``record``."""
+    """A pytest plugin that writes to ``record`` the duration of each test and the lines that it, its fixtures and the
+    processes that they start execute."""
 
     def __init__(self, repository: Path, record: Path):
-        self.repository, self.record = f"{repository}/", record
-        self.lines: Lines = set()
-        self.of_fixtures: dict[object, Lines] = {}
-        self.tests: dict[str, tuple[float, Lines]] = {}
-
-    def trace(self, frame, event, argument):
-        if not frame.f_code.co_filename.startswith(self.repository):
-            return None
-        file, lines = frame.f_code.co_filename.removeprefix(self.repository), self.lines
-
-        def trace_line(frame, event, argument):
-            if event == "line":
-                lines.add((file, frame.f_lineno))
-            return trace_line
-
-        return trace_line
+        self.repository, self.record = repository, record
+        self.lines = set[Line]()
+        self.of_fixtures: dict[object, set[Line]] = {}
+        self.tests: dict[str, tuple[float, set[Line]]] = {}
+        self.of_processes = record.with_name("processes")
+        self.of_processes.mkdir()
+        self.read = defaultdict[Path, int](int)
+        os.environ[VARIABLE] = str(self.of_processes)
 
     @contextmanager
-    def recorded(self, lines: Lines) -> Iterator[None]:
+    def recorded(self, lines: set[Line]) -> Iterator[None]:
         outer, self.lines = self.lines, lines
         yield
         self.lines = outer
+        for file in self.of_processes.iterdir():
+            text = file.read_text()
+            end = text.rfind("\n") + 1  # the rest is being written
+            lines.update(
+                (name, int(number)) for name, number in map(str.split, text[self.read[file] : end].splitlines())
+            )
+            self.read[file] = end
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef):
@@ -52,8 +51,7 @@ class Recorder:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item):
-        sys.settrace(self.trace)
-        threading.settrace(self.trace)
+        trace_lines(self.repository, lambda line: self.lines.add(line))
         began, own = time.monotonic(), set()
         with self.recorded(own):
             result = yield

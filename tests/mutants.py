@@ -3,11 +3,11 @@
     python tests/mutants.py [--sample N] [--seed S] [--minutes M] [--only TEXT] [--record FILE]
 
 The changes (mutants) are: other comparisons, operators and constants, negated conditions, deleted statements, swapped
-arguments, and dropped keyword arguments; but not those of ``SYMMETRIC``, ``TUNING`` and ``FORM``. First the fast
-``TESTS`` run once without a change to record the lines that each test executes. The tests of a mutant are those that
-execute its statement. The exit code is 1 if more than 5 % of the mutants survive. Mutants of lines that no fast test
-executes survive, except in mdssl/sweep, where they need Ray and are skipped. Equivalent mutants, which no test can
-notice, are listed with a reason in tests/equivalent_mutants.txt.
+arguments, and dropped keyword arguments; but not those of ``SYMMETRIC``, ``TUNING`` and ``FORM``. First the ``TESTS``
+without Ray run once without a change to record the lines that each test and its processes execute. The tests of a
+mutant are those that execute its statement. The exit code is 1 if more than 5 % of the mutants survive. Mutants of
+lines that none of these tests executes survive, except in mdssl/sweep, where they need Ray and are skipped. Equivalent
+mutants, which no test can notice, are listed with a reason in tests/equivalent_mutants.txt.
 """
 
 from __future__ import annotations
@@ -41,11 +41,8 @@ ALLOWED_SHARE = 0.05
 ROOMS = ("config/**/*.py", "data/mixture.py", "evaluate/**/*.py", "pretrain/**/*.py", "sweep/**/*.py", "trials/**/*.py")
 """Files of mdssl/ that are mutated."""
 TESTS = [f"tests/{room}" for room in ("config", "data/test_host_images.py", "evaluate", "pretrain", "sweep", "trials")]
-FAST, BY_WORKERS = "not (ray or ddp or long or cluster or gpu or slow)", "ddp and not (long or slow)"
-"""Expressions of test marks. The lines that processes of ``BY_WORKERS`` tests execute are not recorded. These tests run
-if no other test notices a change of mdssl/pretrain/."""
-
-SECONDS = 60
+MARKS = "not (ray or long or cluster or gpu or slow)"
+SECONDS = 90
 """Time of the tests of a mutant; the likeliest to notice it are chosen."""
 
 IMPORTED_FIRST = (
@@ -167,7 +164,7 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
                 yield from _code(child)
 
 
-def run_tests(copy: Path, tests: list[str] | None, by_workers: bool, log: Path) -> None:
+def run_tests(copy: Path, tests: list[str] | None, log: Path) -> None:
     """Run ``tests`` in ``copy``, and end this process with pytest's exit code. Without ``tests``, run all fast tests,
     and record the lines that they execute beside ``copy``."""
     os.setsid()
@@ -178,14 +175,13 @@ def run_tests(copy: Path, tests: list[str] | None, by_workers: bool, log: Path) 
     options = f"-x -q -p no:cacheprovider -p pytest_timeout --basetemp={copy}-temporary".split()
     with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
         if tests is None:
-            runs = [(FAST, TESTS, [Recorder(copy, copy.parent / "record")])]
+            runs = [(TESTS, Recorder(copy, copy.parent / "record"))]
         else:
             files = list(dict.fromkeys(test.split("::")[0] for test in tests))
             # The likeliest file runs alone first, because collecting the others takes seconds.
-            runs = [(FAST, part, [Selection(tests)]) for part in (files[:1], files[1:]) if part]
-            runs += [(BY_WORKERS, ["tests/pretrain"], [])] if by_workers else []
-        for marks, where, plugins in runs:
-            code = pytest.main([*options, "-m", marks, *where], plugins)
+            runs = [(part, Selection(tests)) for part in (files[:1], files[1:]) if part]
+        for where, plugin in runs:
+            code = pytest.main([*options, "-m", MARKS, *where], [plugin])
             if code not in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
                 break
     os._exit(int(code))
@@ -210,10 +206,9 @@ class Tester:
             shutil.copyfile(folder / "record", record)
         self.executed = LineRecord(folder / "record")
 
-    def run(self, tests: list[str] | None, seconds: float, by_workers: bool = False) -> int | None:
+    def run(self, tests: list[str] | None, seconds: float) -> int | None:
         """The exit code of the tests, or None after ``seconds``. Their remaining processes are killed."""
-        arguments = self.copy, tests, by_workers, self.log
-        process = multiprocessing.get_context("fork").Process(target=run_tests, args=arguments)
+        process = multiprocessing.get_context("fork").Process(target=run_tests, args=(self.copy, tests, self.log))
         process.start()
         try:
             process.join(seconds)
@@ -226,12 +221,10 @@ class Tester:
     def noticed(self, mutant: Mutant, text: str) -> str:
         """How tests notice a mutant: "failed", "late" or not ("no"); "ray" if only tests with Ray execute it."""
         tests = self.executed.tests(mutant.file, text, mutant.line, SECONDS)
-        by_workers = mutant.file.startswith("mdssl/pretrain/")
-        if not tests and not by_workers:
+        if not tests:
             return "ray" if mutant.file.startswith("mdssl/sweep/") else "no"
         (self.copy / mutant.file).write_text(mutant.applied(text))
-        seconds = 3 * sum(map(self.executed.seconds.__getitem__, tests)) + (300 if by_workers else 60)
-        code = self.run(tests, seconds, by_workers)
+        code = self.run(tests, 3 * sum(map(self.executed.seconds.__getitem__, tests)) + 60)
         (self.copy / mutant.file).write_text(text)
         log = self.log.read_text()
         if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR) and "loading conftest" not in log:

@@ -1,12 +1,17 @@
 """Mutation tests: which mutants are made, and which tests run for each."""
 
+import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from line_record import LineRecord, statement_at
+from line_trace import VARIABLE
 from mutants import REPOSITORY, ROOMS, known_equivalent, mutants_of
+
+from mdssl.errors import check_number
 
 SOURCE = """
 LIMIT = 2
@@ -75,3 +80,11 @@ def test_equivalent_mutants_are_still_mutants():
     texts = {file: Path(REPOSITORY, file).read_text() for file, *_ in known}
     made = {(file, *mutant.diff(text)) for file, text in texts.items() for mutant in mutants_of(file, text)}
     assert known <= made
+
+
+def test_processes_record_the_lines_that_they_execute(tmp_path):
+    code = "from mdssl.errors import check_number; check_number('x', 1, low=0)"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {VARIABLE: str(tmp_path)}, check=True)
+    (file,) = tmp_path.iterdir()
+    first = check_number.__code__.co_firstlineno
+    assert {f"mdssl/errors.py {first + line}" for line in (2, 3)} <= set(file.read_text().splitlines())

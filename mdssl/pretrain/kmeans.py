@@ -64,7 +64,7 @@ def fit_from(rows: np.ndarray, firsts: list[np.ndarray]) -> Clusters:
     algorithm = "elkan" if k > 1 else "lloyd"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters
-        fits = [KMeans(k, init=first, n_init=1, algorithm=algorithm).fit(rows) for first in firsts]
+        fits = [KMeans(k, init=first, algorithm=algorithm).fit(rows) for first in firsts]
     best = min(fits, key=lambda fit: fit.inertia_)
     centroids = torch.from_numpy(best.cluster_centers_.astype(np.float32))
     return Clusters(torch.from_numpy(best.labels_.astype(np.int64)), centroids, float(best.inertia_))

@@ -63,10 +63,10 @@ class TrialRun:
     cpus_per_worker: int
     gpus_per_worker: float
     context: Context
-    evaluate: tuple[str, ...] = ()
-    rungs: tuple[int, ...] = ()
-    needs_validation: bool = False
-    keep_checkpoints: bool = False
+    evaluate: tuple[str, ...]
+    rungs: tuple[int, ...]
+    needs_validation: bool
+    keep_checkpoints: bool
 
     @property
     def device(self) -> str:

@@ -151,5 +151,5 @@ def test_batches_are_smaller_for_larger_inputs(tiny_model, images):
 
 
 def test_an_input_size_below_one_is_refused(tiny_model, images):
-    with pytest.raises(ValueError, match="input_size is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="input_size is 0; it must be at least 1. It is"):
         extract_features(tiny_model, images, input_size=0)

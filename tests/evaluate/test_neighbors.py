@@ -182,7 +182,7 @@ def test_a_file_of_weights_needs_no_trial(data, storage, trial_id, tmp_path, cap
         (["left:test", "--among", "left", "wide"], "'wide' has images of 24 pixels, 'left' of 16"),
         (["left:test", "--input-size", 24], "--input-size requires --weights"),
         (["left:test", "--seed", -1], "seed is -1; it must be at least 0"),
-        (["left:test", "--neighbors", 0], "neighbors is 0; it must be from 1 to 50"),
+        (["left:test", "--neighbors", 0], "neighbors is 0; it must be from 1 to 50. A sheet has no room for more."),
         (["left:test", "--sample", 5], "sample is 5; it must be at least 11"),
         (["left:test", "--weights", "x.pth"], "give either TRIAL_ID, or --weights FILE"),
         (["left:test", "--trial-id", "../../etc"], "'../../etc' is not a trial id"),

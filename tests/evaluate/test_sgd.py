@@ -111,6 +111,7 @@ def test_the_curvature_of_each_batch_is_within_the_stable_range(steep):
         assert probe_settings.MAX_STABLE_RATE / 2 * steepest <= 2
         # The bound is tight enough that training does not take ten times as many steps.
         assert steepest > 0.1
+    assert curvature(torch.zeros(8, 3), 2) == 1, "that of the bias alone"
 
 
 def test_a_raw_score_that_depends_on_summation_order_is_marked_unstable(steep):

@@ -1,5 +1,5 @@
 """Python imports this, by PYTHONPATH, in each process that tests or `chaos.py` start, and so what `thin_encoder` and
-`work_log` change in mdssl is changed there as well."""
+`work_log` change in mdssl is changed there as well, and `line_trace` records its lines."""
 
 import importlib.abc
 import importlib.util
@@ -30,5 +30,7 @@ class _OnImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 if "MDSSL_WORK_LOG" in os.environ:
     sys.meta_path.insert(0, _OnImport("mdssl.pretrain.loop", "work_log", "watch"))
+if "MDSSL_LINE_RECORD" in os.environ:
+    sys.meta_path.insert(0, _OnImport("mdssl", "line_trace", "record"))
 if "MDSSL_THIN_ENCODERS" in os.environ:
     sys.meta_path.insert(0, _OnImport("mdssl.pretrain.model", "thin_encoder", "install"))

@@ -7,11 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import ray
-from factories import tiny_trial
+from factories import tiny_trial, trial_run
 from processes import wait_for
 
-from mdssl.config.probe import ProbeConfig
-from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.checkpoint import latest_step
@@ -24,9 +22,7 @@ from mdssl.sweep import evaluations
 from mdssl.sweep.evaluator import Evaluator
 from mdssl.sweep.grid import Work
 from mdssl.sweep.resources import Share
-from mdssl.sweep.training import TrialRun
 
-CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ray.__version__}
 CPU, GPU = Share(workers=1, cpus=1, gpus=0), Share(workers=1, cpus=1, gpus=1)
 HEAD, A, B = (f"{number:056x}" for number in (1, 2, 3))
 WORKS = [Work(TrialConfig(method="random", seed=seed), "queued", ("tiny-a",), "train") for seed in range(6)]
@@ -34,17 +30,7 @@ WORKS = [Work(TrialConfig(method="random", seed=seed), "queued", ("tiny-a",), "t
 
 @pytest.fixture
 def run(tiny_data, tmp_path):
-    return TrialRun(
-        storage=str(tmp_path),
-        data=tiny_data,
-        probe=ProbeConfig(),
-        settings=RunSettings(track=()),
-        executor="inline",
-        workers=1,
-        cpus_per_worker=1,
-        gpus_per_worker=0,
-        context=CONTEXT,
-    )
+    return trial_run(str(tmp_path), tiny_data)
 
 
 class Actor:

@@ -118,3 +118,5 @@ def test_the_temporary_folder_of_a_running_sweep_is_locked(tmp_path, monkeypatch
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(descriptor)
         assert folder.path.stat().st_mode & 0o777 == 0o700
+        # A sweep also ends without an error where processes of Ray delete files at the same time.
+        shutil.rmtree(folder.path)

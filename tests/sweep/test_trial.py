@@ -8,6 +8,7 @@ import pytest
 import ray.cloudpickle
 import ray.train
 import torch
+from factories import trial_run
 
 from mdssl.config.probe import ProbeConfig
 from mdssl.config.run import RunSettings
@@ -23,7 +24,7 @@ LOAD = "import pickle, sys; pickle.load(sys.stdin.buffer); print('torch' in sys.
 def handed_over(tmp_path, monkeypatch):
     """Starts a trial and returns the arguments that TorchTrainer receives."""
 
-    def start(workers: int, gpus: float = 0, cpus: int = 1) -> dict:
+    def start(workers: int, gpus: float = 0, cpus: int = 1, **changes) -> dict:
         found = {}
 
         class Trainer:
@@ -36,17 +37,10 @@ def handed_over(tmp_path, monkeypatch):
         monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
         # The callback requires a running trial of Tune.
         monkeypatch.setattr(training, "TuneReportCallback", ray.train.UserCallback)
-        run = training.TrialRun(
-            storage=str(tmp_path),
-            data=str(tmp_path),
-            probe=ProbeConfig(),
-            settings=RunSettings(),
-            executor="torchtrainer",
-            workers=workers,
-            cpus_per_worker=cpus,
-            gpus_per_worker=gpus,
-            context={},
-        )
+        run = trial_run(
+            str(tmp_path), str(tmp_path), executor="torchtrainer", workers=workers, cpus_per_worker=cpus,
+            gpus_per_worker=gpus, **changes,
+        )  # fmt: skip
         training.train_in_workers(TrialConfig(method="random"), Location.of(tmp_path), run, "token")
         return found
 
@@ -103,6 +97,32 @@ def test_gpu_hours_count_the_share_of_a_gpu(handed_over, asked_of_the_gpu, monke
     monkeypatch.setattr(training, "train", lambda config, **arguments: shares.append(arguments["gpus_per_worker"]))
     training._train_here(handed_over(workers=1, gpus=0.5)["train_loop_config"], lambda progress: None, lambda: False)
     assert shares == [0.5]
+
+
+def test_training_checks_the_claim_before_it_writes(handed_over, asked_of_the_gpu, monkeypatch):
+    checks, tokens = [], []
+    monkeypatch.setattr(training, "train", lambda config, **arguments: checks.append(arguments["before_writing"]))
+    monkeypatch.setattr(training, "check_held", lambda trial_dir, token: tokens.append(token))
+    training._train_here(handed_over(workers=1)["train_loop_config"], lambda progress: None, lambda: False)
+    assert tokens == ["token"], "before training"
+    checks[0]()
+    assert tokens == ["token", "token"]
+
+
+@pytest.mark.parametrize(("settings", "rungs"), [({"score_every": 2}, ()), ({}, (3,)), ({}, ())])
+def test_scores_during_training_are_computed_on_the_device_of_the_worker(
+    handed_over, asked_of_the_gpu, monkeypatch, settings, rungs
+):
+    fetched, found = [], []
+    monkeypatch.setattr(training, "ensure_local", lambda data, names: fetched.extend(names) or "local")
+    monkeypatch.setattr(training, "Validation", lambda data, datasets, *, device: (data, *datasets, device))
+    monkeypatch.setattr(training, "train", lambda config, **named: found.append((named["validate"], named["rungs"])))
+    settings = RunSettings(**settings)
+    handed = handed_over(workers=1, gpus=1, evaluate=("tiny-a",), rungs=rungs, settings=settings)
+    training._train_here(handed["train_loop_config"], lambda progress: None, lambda: False)
+    scored = bool(settings.score_every or rungs)
+    assert found == [(("local", "tiny-a", "cuda:0") if scored else None, rungs)]
+    assert fetched == ["tiny-a"] * scored, "the random method has no training domains"
 
 
 def test_a_worker_has_one_thread_per_cpu(handed_over, asked_of_the_gpu, monkeypatch):

@@ -9,9 +9,9 @@ import pytest
 import ray
 import ray.train
 import torch
+from factories import CONTEXT, trial_run
 
 from mdssl.config.probe import ProbeConfig
-from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.errors import StoppedError
 from mdssl.leaderboard.board import read_rows, write_rows
@@ -27,22 +27,11 @@ from mdssl.sweep.settings import SweepSettings
 from mdssl.trials.train_records import train_records
 
 CONFIG = TrialConfig(method="simclr", lambda1=1.0, lambda2=0.0, domains=("tiny-a",), batch_per_domain=8, iterations=9)
-CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ray.__version__}
 
 
 @pytest.fixture
 def run(tiny_data, tmp_path):
-    return trial.TrialRun(
-        storage=str(tmp_path),
-        data=tiny_data,
-        probe=ProbeConfig(),
-        settings=RunSettings(),
-        executor="torchtrainer",
-        workers=1,
-        cpus_per_worker=1,
-        gpus_per_worker=0,
-        context=CONTEXT,
-    )
+    return trial_run(str(tmp_path), tiny_data, executor="torchtrainer")
 
 
 @pytest.fixture
@@ -60,6 +49,7 @@ def reach(trial_dir, step):
         (MemoryError("unable to allocate 9 GiB"), "MemoryError: unable to allocate 9 GiB"),
         (torch.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory"),
         (ray.exceptions.OutOfMemoryError("the node runs out of memory"), "the node runs out of memory"),
+        (ray.exceptions.RayTaskError("fit", "its traceback", MemoryError("at the end")), "MemoryError: at the end"),
     ],
 )
 def test_out_of_memory_in_a_worker_becomes_a_failed_row_with_the_reason(run, trial_dir, monkeypatch, error, said):
@@ -207,6 +197,18 @@ def test_an_evaluation_that_fails_as_a_whole_affects_no_other_score(tiny_data, r
         with pytest.raises(StoppedError):
             score("tiny-b")
     assert state_on("tiny-b") == "queued"
+
+    def unavailable():
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator, "load_model", lambda *arguments: retries.retry("it", unavailable, is_local=True))
+        patch.setattr(evaluator, "stop_requested", lambda: True)
+        patch.setattr(retries, "_SECONDS_AFTER_STOP", 0)
+        patch.setattr(retries, "RETRY_SECONDS", 0.1)
+        with pytest.raises(StoppedError):
+            score("tiny-b")
+    assert state_on("tiny-b") == "queued", "the sweep was asked to stop while the storage was unavailable"
 
 
 def test_writing_rows_is_retried_while_the_disk_is_full(tmp_path, monkeypatch):

@@ -6,23 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from factories import CONTEXT, tiny_trial
+from factories import CONTEXT, tiny_trial, trial_run
 
 from mdssl.cli.main import main
-from mdssl.config.probe import ProbeConfig
 from mdssl.config.run import RunSettings
-from mdssl.leaderboard.board import read, read_rows
+from mdssl.leaderboard.board import read, read_rows, write_rows
 from mdssl.pretrain.checkpoint import latest_step
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.stopping import StoppedError
+from mdssl.pretrain.trial_files import now
 from mdssl.storage import claim as claims
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.sweep import trial as sweep_trial
 from mdssl.sweep.grid import plan
 from mdssl.sweep.settings import SweepSettings
-from mdssl.sweep.training import TrialRun
 from mdssl.trials.control import retry_trials, stop_trials
+from mdssl.trials.rows import failed_row
 
 TRIAL = "0123456789ab"
 
@@ -81,13 +81,6 @@ def test_the_heartbeat_of_a_claim_detects_a_request_to_stop(storage, monkeypatch
         assert claim.stop_asked
 
 
-def tiny_run(storage: str, data: str, **changes) -> TrialRun:
-    return TrialRun(
-        storage=storage, data=data, probe=ProbeConfig(), settings=RunSettings(track=()), executor="inline", workers=1,
-        cpus_per_worker=1, gpus_per_worker=0, context=CONTEXT, **changes,
-    )  # fmt: skip
-
-
 def settings_of(storage: str, data: str, **changes) -> SweepSettings:
     own = {name: getattr(tiny_trial(), name) for name in ("arch", "batch_per_domain", "iterations", "precision")}
     return SweepSettings(
@@ -100,7 +93,7 @@ def do(config, storage: str, data: str, **changes):
     work = {"trial": config.to_dict(), "missing": ["tiny-c"], "tried": [], "dead": None, "may_end_early": False}
     with Claim(folder) as claim:
         claim.take()
-        return sweep_trial._do(config, work, folder, tiny_run(storage, data, **changes), claim)
+        return sweep_trial._do(config, work, folder, trial_run(storage, data, **changes), claim)
 
 
 def test_a_sweep_skips_a_trial_with_a_request_to_stop_until_retry(tiny_data, storage, capsys, monkeypatch):
@@ -127,6 +120,7 @@ def test_a_stopped_trial_has_rows_without_scores_and_tables_show_its_step(
 ):
     config = tiny_trial()
     os.rename(Path(storage) / "trials" / TRIAL, Path(storage) / "trials" / config.trial_id)
+    write_rows(storage, config.trial_id, [failed_row(config, "an earlier try", context=CONTEXT, started_at=now())])
     do(config, storage, tiny_data)
     (only,) = read_rows(storage, config.trial_id)
     assert (only["status"], only["eval_dataset"], only["step"], only["val_linear_top1"]) == (

@@ -47,6 +47,7 @@ def test_asha_continues_the_first_trial_of_a_rung_and_ties():
     assert not ends_early(ASHA, 90, {10: 0.0, 30: 0.0}, {"a": {10: 50.0}})
     assert not ends_early(ASHA, 90, {10: 50.0}, {"a": {10: 50.0}, "b": {10: 50.0}})
     assert not ends_early(ASHA, 90, {10: 0.0}, {"a": {9: 50.0}}), "trial a has not reached the rung"
+    assert not ends_early(ASHA, 90, {90: 0.0}, {}), "a trial at its last step has finished"
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -141,7 +141,7 @@ def test_invalid_spaces_are_refused(settings, given, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"search": "optuna", "trials": 0}, "trials is 0"),
+        ({"search": "optuna", "trials": 0}, "trials is 0; it must be at least 1. A search"),
         ({"search": "optuna"}, "needs a limit; give --trials"),
         ({"search": "hyperopt", "trials": 3}, "search 'hyperopt'"),
         ({"trials": 3}, "search 'grid' has one for each combination"),
