@@ -94,9 +94,9 @@ class LineRecord:
         executed = [tests for number, tests in self._tests.get(file, {}).items() if first <= number <= last]
         own = Path(file.replace("mdssl", "tests", 1)).parent / f"test_{Path(file).name}"
 
-        def rank(test: str) -> tuple[bool, bool, float]:
+        def rank(test: str) -> tuple[bool, bool, bool, float]:
             path = Path(test.split("::")[0])
-            return path != own, path.parent != own.parent, self.seconds[test]
+            return path != own, not path.stem.startswith(own.stem), path.parent != own.parent, self.seconds[test]
 
         found, total = [], 0.0
         for test in sorted(set(chain.from_iterable(executed)), key=rank):

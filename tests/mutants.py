@@ -148,7 +148,7 @@ def mutants_of(file: str, text: str) -> Iterator[Mutant]:
 
 
 def _code(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes below ``node`` without type annotations, docstrings, log calls and texts of messages."""
+    """The nodes below ``node`` without annotations, docstrings, assertions, log calls and texts of messages."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "type_params") or getattr(node, "arg", "") in FORM:
             continue
@@ -157,7 +157,7 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
                 continue
             words = ast.unparse(child) if isinstance(child, ast.stmt) else ""
             is_text = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant | ast.Yield)
-            if is_text or TUNING.match(words) or words.startswith(("log.", "warnings.", "print(")):
+            if is_text or TUNING.match(words) or words.startswith(("assert ", "log.", "warnings.", "print(")):
                 continue
             yield child
             if not isinstance(child, ast.Raise):

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -68,8 +69,9 @@ def test_features_equal_those_of_timms_network_with_its_normalization(arch):
 
 
 @pytest.mark.parametrize("arch", [*FAMILIES, "timm/swin_tiny_patch4_window7_224"])
-def test_forward_pass_in_training_mode_is_deterministic(arch):
-    """timm's Swin has stochastic depth by default."""
+def test_forward_pass_in_training_mode_is_deterministic(arch, monkeypatch):
+    """timm's Swin has stochastic depth by default; other networks get dropout here."""
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, drop_rate=0.5))
     model = build_model(completed(arch)).train()
     assert all(module.p == 0 for module in model.modules() if isinstance(module, nn.Dropout))
     x = torch.randn(4, 3, 32, 32)

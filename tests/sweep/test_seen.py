@@ -134,6 +134,7 @@ def test_missing_artifacts_are_made_on_request(trial_dir, storage, probed, tiny_
     found = artifacts_of(trial_dir, tiny_data)
     for name in ("tiny-a", "tiny-c"):
         found.add(open_dataset(tiny_data, name))
+    assert not found.parts, "images of the sheet are encoded when it is drawn"
     found.draw()
     made = of_trial(storage, trial_dir.name, ["tiny-a", "tiny-c"])
     assert list(made) == ["tiny-a", "tiny-c"]

@@ -60,6 +60,7 @@ def test_several_workers_get_a_process_group_and_restart_together(handed_over):
     handed = handed_over(workers=2)
     assert handed["torch_config"] is None, "None selects the default of Ray"
     assert handed["scaling_config"].num_workers == 2 and handed["run_config"].failure_config.max_failures == 3
+    assert [type(each) for each in handed["run_config"].callbacks] == [ray.train.UserCallback], "for reports to Tune"
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.errors import StoppedError
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.loop import train
+from mdssl.pretrain.trial_files import write_failure
 from mdssl.storage import retry as retries
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
@@ -66,6 +67,27 @@ def test_out_of_memory_in_a_worker_becomes_a_failed_row_with_the_reason(run, tri
     assert said in row["error"]
 
 
+@pytest.mark.parametrize("ended", ["finished", "failed", ""])
+def test_a_trial_whose_training_has_finished_is_only_evaluated(run, tmp_path, monkeypatch, ended):
+    config, trainings = TrialConfig(method="random", arch="resnet18"), []
+    folder = trial_dir_in(tmp_path, config.trial_id)
+
+    def trains(*arguments):
+        trainings.append(arguments)
+        train(config, data=run.data, trial_dir=folder, device="cpu")
+
+    if ended == "finished":
+        train(config, data=run.data, trial_dir=folder, device="cpu")
+    elif ended == "failed":
+        write_failure(folder, 3, "the loss is not finite")
+    monkeypatch.setattr(trial, "train_inline", trains)
+    work = {"missing": ["tiny-c"], "tried": [], "may_end_early": False}
+    with Claim(folder) as claim:
+        claim.take()
+        assert trial._do(config, work, folder, run, claim) == {"state": "evaluating"}
+    assert len(trainings) == (ended != "finished")
+
+
 @pytest.fixture
 def trainer(monkeypatch):
     """Replaces the trainer of Ray. Each call of ``fit`` takes its outcome from a list: the step that is saved before a
@@ -104,6 +126,15 @@ def test_a_trial_without_progress_between_deaths_fails(run, trial_dir, trainer):
     with pytest.raises(ray.train.TrainingFailedError, match="died"):
         training.train_in_workers(CONFIG, trial_dir, run, "token")
     assert left == [None] and not records.exists()
+
+
+@pytest.mark.parametrize("stopped", ["trial", "sweep"])
+def test_a_trial_that_was_asked_to_stop_is_not_restarted(run, trial_dir, trainer, monkeypatch, stopped):
+    left = trainer(trial_dir, [10, None])
+    monkeypatch.setattr(training, "stop_requested", lambda: stopped == "sweep")
+    with pytest.raises(StoppedError):
+        training.train_in_workers(CONFIG, trial_dir, run, "token", lambda: stopped == "trial")
+    assert left == [None]
 
 
 def test_the_controller_may_die_three_times_in_a_row(run, trial_dir, trainer):

@@ -164,9 +164,11 @@ def test_delete_asks_first_prints_the_size_and_keeps_files_of_the_user(board, ca
     assert before <= files(board)
     monkeypatch.setattr("builtins.input", lambda question: "y")
     assert run("delete", A, "--storage", board) == 0
+    assert "as mdssl did not write it: mine.txt\ndeleted 1 trial(s)" in capsys.readouterr().out
     assert files(board, "notes") == {name for name in before if A not in name} | {f"trials/{A}/mine.txt"}
     assert read_notes(Location.of(board)).keys() == {B}
     assert run("delete", B, C, "--yes", "--storage", board) == 0
+    assert capsys.readouterr().out.startswith("deleted 2 trial(s)"), "nothing is left"
     assert os.listdir(Path(board) / "trials") == [A]
     assert run("tag", A, "--note", "n", "--storage", board) == 0
     assert capsys.readouterr().out.endswith(f"{A}: no tags; n\n")

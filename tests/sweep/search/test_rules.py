@@ -63,3 +63,11 @@ def test_median_rule_stops_trials_below_the_median_of_running_means(seed):
         means = [np.mean([scores[step] for step in steps[:count]]) for scores in others.values()]
         expected = len(others) >= 3 and max(own.values()) < np.median(means)
         assert ends_early(MEDIAN, 90, own, others) == expected
+
+
+def test_median_rule_needs_three_other_trials():
+    others = {name: {10: 50.0} for name in "abc"}
+    assert ends_early(MEDIAN, 90, {10: 0.0}, others)
+    for name in "abc":
+        del others[name]
+        assert not ends_early(MEDIAN, 90, {10: 0.0}, others)
