@@ -2,6 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Ray starts some processes for each trial, and each would compile mdssl anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install sweep test test-fast test-long test-cluster chaos soak mutants lint bench
 
 # The environment is made once, and again when what it should hold has changed.

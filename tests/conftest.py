@@ -54,8 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With ``--dist loadfile`` one process runs all tests of a file. One process also runs all files of a folder that
-    join the cluster, and one runs all other files that start Ray, because some of them share a sweep."""
+    """With ``--dist loadfile`` one process runs all tests of a file. Files that start Ray are run by three processes:
+    those of tests/sweep that join the cluster, all others that join it, and those that start their own Ray."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
@@ -64,7 +64,8 @@ def pytest_xdist_make_scheduler(config, log):
             path = config.rootpath / file
             if not process_use.starts_ray(path):
                 return file
-            return f"cluster of {path.parent.name}" if process_use.joins_the_cluster(path) else "own Ray"
+            in_cluster = process_use.joins_the_cluster(path)
+            return f"cluster, {path.parent.name == 'sweep'}" if in_cluster else "own Ray"
 
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 

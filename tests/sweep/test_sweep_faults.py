@@ -12,7 +12,7 @@ import pytest
 import ray
 import ray.train
 from processes import ours
-from sweep_runs import SCRIPT, Running, assert_nothing_is_left_over, run_here, saved_steps, stop_a_sweep
+from sweep_runs import NOISE, SCRIPT, Running, assert_nothing_is_left_over, run_here, saved_steps, stop_a_sweep
 
 from mdssl.config.probe import ProbeConfig
 from mdssl.config.trial import TrialConfig
@@ -40,6 +40,7 @@ def assert_the_trial_went_on(stopped):
 def assert_saved_and_ended(stopped):
     """The sweep ended after SIGTERM with a checkpoint: see `stop_a_sweep`."""
     assert stopped.code == 143, stopped.said
+    assert not [noise for noise in NOISE if noise in stopped.said], stopped.said
     # Ray takes some seconds to end, and longer on a busy machine.
     assert stopped.seconds < 20 * max(os.getloadavg()[0] / os.cpu_count(), 1)
     assert "terminated; the same command resumes from what was saved" in stopped.said
