@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, get_args, get_origin
 
 import mdssl
@@ -144,6 +145,21 @@ def save(file: str, settings: Any, values: Mapping[str, Any], prog: str) -> None
     if location.exists() and location.read_bytes() != data:
         raise InputError(f"save_config is {file!r}, which exists and holds other settings; delete it, or name another.")
     location.write_bytes(data)
+
+
+@contextmanager
+def not_saved_on_error(file: str) -> Iterator[None]:
+    """Delete ``file``, the value of ``--save-config`` or "", if it is new and the command refuses its settings. So the
+    corrected command can write it."""
+    from mdssl.storage.location import Location
+
+    is_new = file and not Location.of(file).exists()
+    try:
+        yield
+    except InputError:
+        if is_new:
+            Location.of(file).delete()
+        raise
 
 
 def _written(flag: Flag, value: Any) -> str:

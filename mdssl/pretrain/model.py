@@ -80,7 +80,7 @@ def _resnet_encoder(config: TrialConfig) -> tuple[nn.Module, int]:
     if config.stem != "imagenet":
         # solo-learn's encoders for CIFAR pad by 2; their weights give other features without it.
         padding = {"cifar": 1, "cifar-pad2": 2}[config.stem]
-        encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
+        encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=padding, bias=False)
         nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
         encoder.maxpool = nn.Identity()
     _speed_up_small_maps(encoder)

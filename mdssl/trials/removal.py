@@ -192,7 +192,9 @@ def _waste_of(storage: Location, chosen: Sequence[str] | None) -> tuple[list[_Wa
 def in_archive(storage: Location, wanted: Collection[str]) -> list[str]:
     """Those of the trials ``wanted`` that are archived and not in ``storage`` itself."""
     archived = set((storage / ARCHIVE / "trials").names()) & set(wanted)
-    return sorted(archived - set(trial_ids(storage))) if archived else []
+    # A trial that has only been claimed has a folder without the marker.
+    begun = archived and archived & set(trial_ids(storage))
+    return sorted(archived - {each for each in begun if (trial_dir_in(storage, each) / TRIAL.marker).exists()})
 
 
 def _is_in_both(source: Location, target: Location, trial_id: str) -> bool:

@@ -161,6 +161,15 @@ def test_learning_rates_fitted_together_match_separate_fits(steep):
     assert len({result.top1 for result in together}) == 3, "scores must differ between learning rates"
 
 
+@pytest.mark.parametrize("probes", [sgd_probes, raw_sgd_probes])
+def test_iterations_count_steps(probes, digits):
+    settings = {"learning_rates": [0.1], "batch_size": 64, "seed": 3}
+    parts = (*(part[:300] for part in digits), 10)
+    (by_epochs,) = probes(*parts, epochs=2, **settings)
+    (by_steps,) = probes(*parts, iterations=2 * 5, **settings)
+    assert torch.equal(by_epochs.classifier.weight, by_steps.classifier.weight)
+
+
 def test_divergence_of_raw_sgd_is_reported(digits):
     train_x, train_y, test_x, test_y = digits
     with pytest.raises(ValueError, match="diverged at learning rate 1e\\+30"):

@@ -190,7 +190,7 @@ def test_archive_hides_a_trial_and_undo_restores_it(board, capsys):
         claim.take()
         assert run("archive", "--undo", A, "--storage", board) == 2
         assert "(a sweep). Nothing was changed" in capsys.readouterr().err
-    os.rmdir(Path(board) / "trials" / A)
+    assert removal.in_archive(Location.of(board), [B, A, C]) == [A, B]
     assert run("tag", A, "--remove", "x", "--storage", f"{board}/archive") == 0
     assert capsys.readouterr().out == f"{A}: good; a note\n"
     add(board, B, [row()])
