@@ -10,6 +10,7 @@ from mdssl.config.probe import ProbeConfig
 from mdssl.config.run import RunSettings
 from mdssl.config.trial import TrialConfig
 from mdssl.data.sources.catalog import CATALOG
+from mdssl.storage.claim_files import Owner, machine
 
 CONTEXT = {"sweep": "test", "preset": "quick", "git_commit": "", "ray_version": ""}
 """Columns that a sweep adds to the rows of its trials."""
@@ -171,3 +172,8 @@ def rows_file(storage: str, trial_id: str) -> Path:
 def each(*folders: str) -> list[str]:
     """Paths of two images in each of ``folders``."""
     return [f"{folder}/{number}.png" for folder in folders for number in range(2)]
+
+
+def dead_owner(token: str = "dead") -> Owner:
+    """An owner on this machine whose process does not exist: its process id is above the maximum."""
+    return Owner(token, "here", pid=2**23, machine=machine(), started=1)

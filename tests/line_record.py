@@ -88,11 +88,13 @@ class LineRecord:
 
     def tests(self, file: str, text: str, line: int, most: float) -> list[str]:
         """Tests that execute the statement at ``line`` of ``text``; for a statement outside functions, tests that
-        execute any line of the file. The likeliest to notice a change come first. The tests take at most ``most``
-        seconds, or there is only one."""
+        execute any line of the file or are named after it, as they may only read its constants. The likeliest to notice
+        a change come first. The tests take at most ``most`` seconds, or there is only one."""
         first, last = statement_at(line, text)
         executed = [tests for number, tests in self._tests.get(file, {}).items() if first <= number <= last]
         own = Path(file.replace("mdssl", "tests", 1)).parent / f"test_{Path(file).name}"
+        if first == 0:
+            executed.append([test for test in self.seconds if test.startswith(str(own.with_suffix("")))])
 
         def rank(test: str) -> tuple[bool, bool, bool, float]:
             path = Path(test.split("::")[0])

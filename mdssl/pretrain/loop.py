@@ -33,7 +33,7 @@ from mdssl.pretrain.pseudo_domains import groups_of, objective_of
 from mdssl.pretrain.reports import Reports, log_start, log_weights
 from mdssl.pretrain.saver import Saver
 from mdssl.pretrain.step import backward_at_once, backward_by_domain, two_views, with_precision
-from mdssl.pretrain.stopping import Agreement, StoppedError
+from mdssl.pretrain.stopping import Agreement, StoppedError, rank_and_workers
 from mdssl.pretrain.trial_files import (
     now,
     read_training,
@@ -108,7 +108,7 @@ def train(
         return ended
     if ended and ended["status"] == "stopped":
         log.info("%s; training resumes from there", stopped_early(trial_dir.name, ended))
-    is_first = not dist.is_initialized() or dist.get_rank() == 0
+    is_first = rank_and_workers()[0] == 0
     saver = Saver(trial_dir, before_writing, in_background=settings.checkpoint_seconds > 0)
     with Trackers(settings.track if is_first else (), config, trial_dir) as trackers, saver:
         arguments = (config, data, trial_dir, settings, device, report, stop_requested, before_writing)
@@ -130,7 +130,7 @@ def _train(
     trackers: Trackers,
     saver: Saver,
 ) -> dict[str, Any]:
-    rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, workers = rank_and_workers()
     device = pick_device(device)
     # An inline sweep trains all its trials in one process.
     reset_peak_memory(device)

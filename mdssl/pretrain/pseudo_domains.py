@@ -24,7 +24,7 @@ from mdssl.data.mixture import Group, Mixture
 from mdssl.pretrain.augment import normalize
 from mdssl.pretrain.kmeans import kmeans
 from mdssl.pretrain.model import Model
-from mdssl.pretrain.stopping import Agreement, StoppedError
+from mdssl.pretrain.stopping import Agreement, StoppedError, rank_and_workers
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +101,9 @@ def find(
         StoppedError: on all ranks, soon after ``stop_requested`` returned true on one; the model is as before.
     """
     began = time.perf_counter()
-    rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, workers = rank_and_workers()
     agreement = Agreement(stop_requested, next(model.parameters()).device)
-    z = embed(config, model, mixture, rank=rank, workers=workers, agreement=agreement).cpu()
+    z = embed(config, model, mixture, agreement).cpu()
     cluster = partial(_cluster, config, z, before, mixture.labels, number, step) if rank == 0 else None
     found: list[Any] = list(agreement.unless_stopped(cluster) or (None, None))
     if workers > 1:
@@ -116,19 +116,12 @@ def find(
 
 
 @torch.no_grad()
-def embed(
-    config: TrialConfig,
-    model: Model,
-    mixture: Mixture,
-    *,
-    rank: int = 0,
-    workers: int = 1,
-    agreement: Agreement | None = None,
-) -> torch.Tensor:
+def embed(config: TrialConfig, model: Model, mixture: Mixture, agreement: Agreement | None = None) -> torch.Tensor:
     """(N, r) float32 embeddings of all training images, unaugmented, in evaluation mode.
 
     Each worker encodes a share, and all workers get all embeddings.
     """
+    rank, workers = rank_and_workers()
     count = int(mixture.offsets[-1])
     per_worker = -(-count // workers)
     # Padded by wrapping around, because all_gather needs shares of equal size.

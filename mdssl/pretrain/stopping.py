@@ -49,6 +49,11 @@ def sigterm_received() -> Iterator[Callable[[], bool]]:
         os.close(writer)
 
 
+def rank_and_workers() -> tuple[int, int]:
+    """Return the rank of this worker, and the number of workers; (0, 1) without a process group."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
 class Agreement:
     """Decisions of all workers together. ``requested`` returns whether this worker has been asked to stop.
 
@@ -58,7 +63,7 @@ class Agreement:
 
     def __init__(self, requested: Callable[[], bool], device: str | torch.device):
         self.requested, self.device = requested, device
-        self.several = dist.is_initialized() and dist.get_world_size() > 1
+        self.several = rank_and_workers()[1] > 1
         self.asked_at, self.asked_after = float("-inf"), -1
         self.next_step = 0
         self.saves, self.second_is_over, self.told_at = False, False, float("-inf")

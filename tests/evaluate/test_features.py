@@ -5,6 +5,8 @@ import pytest
 import torch
 from torchvision.transforms import functional as tvf
 
+from mdssl.errors import InputError
+from mdssl.evaluate.encoder import open_encoder
 from mdssl.evaluate.features import extract_features
 
 
@@ -153,3 +155,8 @@ def test_batches_are_smaller_for_larger_inputs(tiny_model, images):
 def test_an_input_size_below_one_is_refused(tiny_model, images):
     with pytest.raises(ValueError, match="input_size is 0; it must be at least 1. It is"):
         extract_features(tiny_model, images, input_size=0)
+
+
+def test_what_is_not_a_trial_id_names_no_file(tmp_path):
+    with pytest.raises(InputError, match=r"'\.\./0123456789ab' is not a trial id"):
+        open_encoder(str(tmp_path), "../0123456789ab")

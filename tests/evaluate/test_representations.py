@@ -141,6 +141,9 @@ def test_a_summary_averages_similarities_within_and_across_domains():
     assert found.by_pair == pytest.approx({("a", "b"): 0.25, ("a", "c"): 0.5, ("b", "c"): -0.3})
     assert found.within == pytest.approx(0.7)
     assert found.across == pytest.approx(0.15)
+    single = np.random.default_rng(0).random((50, 50), dtype=np.float32)
+    off_diagonal = single[~np.eye(50, dtype=bool)].astype(np.float64)
+    assert summarize(single, ["a"] * 50).within == pytest.approx(off_diagonal.mean(), rel=1e-12)
 
 
 def test_datasets_are_stacked_in_the_given_order(made):

@@ -1,5 +1,6 @@
 """Validation scores use held-out training images, the same for all models, and do not depend on test images."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mdssl.config.probe import ProbeConfig
+from mdssl.config.run import VALIDATION_FIT, VALIDATION_SCORED
 from mdssl.data.dataset import open_dataset
 from mdssl.errors import InputError
 from mdssl.evaluate import validation
@@ -151,3 +153,8 @@ def test_a_small_dataset_has_a_test_score_and_no_validation_score(tiny_model, ma
     (row,) = evaluate_dataset(tiny_model, make_dataset(TRAIN[:40], TEST, 6), layers=("encoder",), probe=ProbeConfig())
     assert (row["val_top1"], row["val_knn_top1"]) == (None, None)
     assert row["top1"] > 40
+
+
+def test_the_number_of_images_of_a_score_is_documented():
+    text = Path(__file__).parents[2].joinpath("docs/search.md").read_text()
+    assert f"encodes at most {VALIDATION_FIT:,} images to fit on and {VALIDATION_SCORED:,} that are scored" in text

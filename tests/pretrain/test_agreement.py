@@ -32,7 +32,11 @@ def other_worker(monkeypatch):
         values.copy_(torch.maximum(values, torch.tensor(worker.answers)))
 
     process_group = SimpleNamespace(
-        is_initialized=lambda: True, get_world_size=lambda: 2, all_reduce=all_reduce, ReduceOp=dist.ReduceOp
+        is_initialized=lambda: True,
+        get_rank=lambda: 0,
+        get_world_size=lambda: 2,
+        all_reduce=all_reduce,
+        ReduceOp=dist.ReduceOp,
     )
     monkeypatch.setattr(stopping, "dist", process_group)
     return worker

@@ -4,7 +4,8 @@ import errno
 import os
 
 import pytest
-from claim_parts import dead_owner, files
+from claim_parts import files
+from factories import dead_owner
 
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location

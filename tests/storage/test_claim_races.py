@@ -8,7 +8,8 @@ import threading
 import time
 
 import pytest
-from claim_parts import dead_owner, located
+from claim_parts import located
+from factories import dead_owner
 
 from mdssl.storage import claim as claims
 from mdssl.storage.claim import Claim

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import CONTEXT, prepare_arrays, stripes
+from factories import CONTEXT, dead_owner, prepare_arrays, stripes
 from grid_parts import METHODS, states
 
 from mdssl.errors import InputError
@@ -92,6 +92,10 @@ def test_only_failures_before_the_plan_are_retried_once_the_claim_is_released(se
         assert others.wait([work], lambda: len(told) == 1) == [], "the sweep stops while another one has the trial"
         assert told == [(config.trial_id, {"state": "queued", "owner": str(claim.owner), "reached": 2})]
     told.clear()
+    (storage / "trials" / config.trial_id / "claim.json").write_bytes(dead_owner().to_bytes())
+    (taken_over,) = others.wait([work], lambda: False)
+    assert taken_over.dead == dead_owner()
+    (storage / "trials" / config.trial_id / "claim.json").delete()
     (begun,) = others.wait([replace(work, config=replace(config, seed=9))], lambda: False)
     assert (begun.to_do, begun.missing) == ("resume", ("tiny-a", "tiny-c"))
     write_rows(storage, config.trial_id, [row | {"status": "stopped", "probe": None, "top1": None}])

@@ -247,6 +247,9 @@ def test_a_short_terminal_shows_training_trials_first_and_counts_the_rest():
     assert configs[400].trial_id in lines[1] and "5/100" in lines[1]
     shown = sum("finished" in line for line in lines[2:-2])
     assert f"and {300 - shown} finished, 199 queued" in lines[-2]
+    console.height = 2
+    cells = [str(cell) for cell in progress._table().columns[0].cells]
+    assert cells == [configs[400].trial_id, ""], "one trial, and the number of others"
 
 
 @pytest.mark.parametrize(("height", "queued"), [(9, False), (10, True)])

@@ -121,12 +121,18 @@ def test_mdssl_probe_fits_probes_with_the_seed_of_the_trial(tiny_data, tmp_path)
 
 
 def test_a_sweep_writes_the_same_artifacts_as_mdssl_probe(trial_dir, probed, tiny_data):
-    left = trial_dir / "representations" / ".tiny-a.safetensors.00000000.tmp"
-    left.parent.mkdir()
-    left.write_bytes(b"of a probe that was killed")
+    left = [
+        "representations/.tiny-a.safetensors.00000000.tmp",
+        ".neighbors.png.00000000.tmp",
+        ".confusion.parquet.00000000.tmp",
+    ]
+    (trial_dir / "representations").mkdir()
+    for name in left:
+        (trial_dir / name).write_bytes(b"of a probe that was killed")
     actor = Evaluator.__ray_metadata__.modified_class(tiny_data, ProbeConfig(), "cpu")
     actor.score(str(trial_dir), ("tiny-a", "tiny-c"))
     assert contents(trial_dir) == contents(probed)
+    assert not [name for name in left if (trial_dir / name).exists()]
 
 
 def test_missing_artifacts_are_made_on_request(trial_dir, storage, probed, tiny_data):

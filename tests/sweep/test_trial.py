@@ -157,6 +157,7 @@ def test_ray_receives_due_reports_and_the_scheduler_decides_on_each_score(handed
 
     @contextmanager
     def watchdog(seconds):
+        assert seconds == 60 * RunSettings().hang_minutes
         yield lambda: beats.append(True)
 
     def decision(trial_id, step):

@@ -4,6 +4,7 @@ import importlib.util
 from dataclasses import replace
 
 import numpy as np
+import optuna
 import pytest
 
 from mdssl.errors import InputError
@@ -101,6 +102,12 @@ def test_the_next_point_differs_from_running_trials(space):
     running = observed(space, first, 0, status="training")
     second = next_point(space, [*known, running], kind="optuna", seed=0)
     assert second != first
+
+
+def test_optuna_prints_no_reports_of_its_own(space):
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    next_point(space, [], kind="optuna", seed=0)
+    assert optuna.logging.get_verbosity() == optuna.logging.WARNING
 
 
 def test_missing_optuna_is_refused_with_the_install_command(monkeypatch):
