@@ -60,8 +60,8 @@ OPERATORS = {
 }  # fmt: skip
 SYMMETRIC = {"min", "max"}
 TUNING = re.compile(r"[A-Z_]*(_SECONDS|_CHUNK_[A-Z]+) = ")  # waiting times and sizes of blocks, which change no result
-FORM = {"strict", "soft_wrap", "markup", "progress"}
-"""Keyword arguments: the check of ``zip``, which only a defect of ours would fail, and what the console shows."""
+FORM = {"strict", "soft_wrap", "markup", "progress", "indent", "ensure_ascii"}
+"""Keyword arguments: the check of ``zip``, which only a defect of ours would fail, and how files and console look."""
 
 
 class Mutant(NamedTuple):

@@ -151,7 +151,7 @@ def test_ray_receives_due_reports_and_the_scheduler_decides_on_each_score(handed
             (3, True, 40.0),
             (4, False, None),
             (6, True, None),
-            (7, True, None),
+            (7, True, 45.0),
         ):
             answers.append(report(Progress(step, 8, *[0.0] * 7, val_linear_top1=score, is_due=is_due)))
 
@@ -172,7 +172,7 @@ def test_ray_receives_due_reports_and_the_scheduler_decides_on_each_score(handed
     monkeypatch.setattr(training, "stop_requested_now_and_then", lambda token: lambda: False)
     job = handed_over(workers=1)["train_loop_config"] | {"rungs": (3,)}
     training._train_here(job, told.append, lambda: told[-1]["step"] >= 6)
-    assert [(each["step"], each["val_linear_top1"]) for each in told] == [(1, None), (3, 40.0), (6, None), (7, None)]
+    assert [(each["step"], each["val_linear_top1"]) for each in told] == [(1, None), (3, 40.0), (6, None), (7, 45.0)]
     assert asked == [3]
     assert answers == [None, None, "end", None, "save", None], "one checkpoint before the node is gone"
     assert len(beats) == 6, "the watchdog is notified of each report"

@@ -48,6 +48,7 @@ def test_asha_continues_the_first_trial_of_a_rung_and_ties():
     assert not ends_early(ASHA, 90, {10: 50.0}, {"a": {10: 50.0}, "b": {10: 50.0}})
     assert not ends_early(ASHA, 90, {10: 0.0}, {"a": {9: 50.0}}), "trial a has not reached the rung"
     assert not ends_early(ASHA, 90, {90: 0.0}, {}), "a trial at its last step has finished"
+    assert not ends_early(ASHA, 300, {270: 0.0}, {}), "the first trial of a late rung"
 
 
 @pytest.mark.parametrize("seed", range(8))
