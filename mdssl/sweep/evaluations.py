@@ -166,6 +166,9 @@ class Evaluations(tune.Callback):
         node = self._nodes.pop(trial.trial_id, "")
         if self._queue and trial.last_result.get("state") == "evaluating":
             self.add(self._queue.work_of(trial.trial_id), node)
+        # Tune keeps its trials, each with the averages and last values of all numbers that it reported.
+        trial.metric_analysis.clear()
+        trial.metric_n_steps.clear()
 
     def _set_training(self, trials: int) -> None:
         with self._changed:
