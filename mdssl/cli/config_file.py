@@ -151,14 +151,18 @@ def save(file: str, settings: Any, values: Mapping[str, Any], prog: str) -> None
 def not_saved_on_error(file: str) -> Iterator[None]:
     """Delete ``file``, the value of ``--save-config`` or "", if it is new and the command refuses its settings. So the
     corrected command can write it."""
+    if not file:
+        yield
+        return
     from mdssl.storage.location import Location
 
-    is_new = file and not Location.of(file).exists()
+    place = Location.of(file)
+    is_new = not place.exists()
     try:
         yield
     except InputError:
         if is_new:
-            Location.of(file).delete()
+            place.delete()
         raise
 
 
