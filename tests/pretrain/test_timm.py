@@ -197,7 +197,7 @@ with torch.no_grad():
 def test_images_of_other_sizes_are_resized_to_the_size_of_the_training_images(tiny_data, tmp_path):
     data = shutil.copytree(tiny_data, tmp_path / "data")
     rng = np.random.default_rng(0)
-    (train_images, train_labels), (test_images, test_labels) = (stripes(rng, count, 4, 24, 0) for count in (200, 40))
+    (train_images, train_labels), (test_images, test_labels) = (stripes(rng, count, 4, 24, 0) for count in (80, 24))
     arrays = {"train_images": train_images, "train_labels": train_labels}
     prepare_arrays("larger", data, 24, **arrays, test_images=test_images, test_labels=test_labels)
     storage, common = tmp_path / "results", ["--storage", str(tmp_path / "results"), "--data", str(data)]

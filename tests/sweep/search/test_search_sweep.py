@@ -104,10 +104,11 @@ def test_repeating_a_search_trains_nothing(searched, search):
     assert {file: file.stat().st_mtime_ns for file in (storage / "leaderboard").iterdir()} == before
 
 
-def test_a_search_killed_twice_runs_and_stops_the_same_trials(searched, search, tmp_path):
+@pytest.mark.parametrize("after", [(3,), pytest.param((2, 5), marks=pytest.mark.long)])
+def test_a_killed_search_runs_and_stops_the_same_trials(searched, search, tmp_path, after):
     storage, _ = searched
     again = tmp_path / "results"
-    for count in (2, 5):
+    for count in after:
         sweep = Running(tmp_path / f"{count}.txt", sys.executable, SWEEPS / "search.py", *search, "--storage", again)
         try:
             sweep.wait_for(lambda count=count: len(list(again.glob("leaderboard/*.parquet"))) >= count + 2)
