@@ -12,8 +12,10 @@ from mdssl.errors import InputError
 from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.trial_files import write_config
 from mdssl.storage.location import Location
-from mdssl.storage.trial_dir import trial_dir_in
+from mdssl.storage.trial_dir import extension, trial_dir_in
+from mdssl.sweep import ray_session
 from mdssl.sweep.grid import evaluation_fingerprint
+from mdssl.sweep.launch import run_sweep
 from mdssl.sweep.search.history import History
 from mdssl.sweep.search.search import Trials
 from mdssl.sweep.search.space import Space
@@ -171,7 +173,7 @@ def test_a_failed_training_beside_scores_is_failed_also_when_it_is_read_first(st
     assert [each.status for each in known.ordered()] == ["failed"]
 
 
-def test_the_same_extend_chooses_the_same_trials_again(storage, settings):
+def test_the_same_extend_chooses_the_same_trials_again(storage, settings, monkeypatch):
     asked = replace(settings, storage=str(storage.path), search="grid", range=(), trials=None, scheduler="asha")
     asked = replace(asked, lambda1=(1.0,), lambda2=(0.0, 0.1, 0.2, 0.3))
     stopped = {config.trial_id: config for config in Trials(storage, asked, ["mdssl"]).configs}
@@ -181,6 +183,14 @@ def test_the_same_extend_chooses_the_same_trials_again(storage, settings):
         ended |= {"val_fingerprints": {name: evaluation_fingerprint(settings.data, name) for name in NAMES}}
         write_rows(storage, config.trial_id, stopped_rows(config, ended, context=CONTEXT))
         write_metrics(storage, config, {10: 20.0 + score})
+
+    def cannot_start(*arguments):
+        raise InputError("Ray cannot start here")
+
+    monkeypatch.setattr(ray_session, "ray_session", cannot_start)
+    with pytest.raises(InputError, match="Ray cannot start here"):
+        run_sweep("search", replace(asked, extend=2), ["mdssl"])
+    assert not [each for each in stopped if extension(trial_dir_in(storage, each)).exists()], "none is recorded yet"
 
     def left(extend):
         trials = Trials(storage, replace(asked, extend=extend), ["mdssl"])
