@@ -95,13 +95,18 @@ def test_a_finite_space_is_searched_completely_without_repetition(tiny_data, kin
     assert next_point(space, known, kind=kind, seed=0) is None
 
 
-def test_the_next_point_differs_from_running_trials(space):
-    """The constant liar counts a running trial as bad, so that two trials do not try the same point at once."""
-    known = run(space, "optuna", 14)
-    first = next_point(space, known, kind="optuna", seed=0)
-    running = observed(space, first, 0, status="training")
-    second = next_point(space, [*known, running], kind="optuna", seed=0)
-    assert second != first
+def test_optuna_avoids_the_region_of_running_trials(space):
+    """The constant liar counts a running trial as bad, so that two trials do not try the same region at once."""
+
+    def at(number, lambda1, value, learning_rate=1.0):
+        point = {"lambda1": lambda1, "learning_rate": learning_rate}
+        return replace(observed(space, point, number), value=value, scores={})
+
+    # Two equally good points. All running trials are beside the first one.
+    known = [at(0, 0.82, 60.0), at(1, 0.98, 60.0), *(at(2 + i, round(0.84 + i / 100, 2), 10.0) for i in range(13))]
+    known += [replace(at(20 + i, 0.82, None, round(1.01 + i / 100, 2)), status="training") for i in range(8)]
+    points = [next_point(space, known, kind="optuna", seed=seed) for seed in range(60)]
+    assert np.mean([point["lambda1"] >= 0.9 for point in points]) > 0.7
 
 
 def test_optuna_prints_no_reports_of_its_own(space):
