@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from dataclasses import replace
 
 import pandas as pd
@@ -13,7 +14,7 @@ from mdssl.config.trial import TrialConfig
 from mdssl.data.dataset import open_dataset
 from mdssl.leaderboard.board import write_rows
 from mdssl.storage.location import Location
-from mdssl.sweep import summary
+from mdssl.sweep import launch, summary
 from mdssl.sweep.grid import Work
 from mdssl.sweep.search.space import Space
 from mdssl.sweep.settings import SweepSettings
@@ -128,3 +129,14 @@ def test_a_grid_over_lambda2_on_one_domain_gives_a_note(tiny_data, tmp_path):
         print_plan(console, "sweep", settings, Location.of(str(tmp_path)), [])
     assert console.file.getvalue().count("there is one training domain, tiny-a: lambda2 pushes") == 1
     assert "archived" not in console.file.getvalue()
+
+
+@pytest.mark.parametrize(("is_terminal", "width"), [(True, 77), (False, 160)])
+def test_a_terminal_gets_lines_of_its_width_and_a_file_of_160(tiny_data, tmp_path, monkeypatch, is_terminal, width):
+    seen = []
+    monkeypatch.setenv("COLUMNS", "77")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(launch, "print_plan", lambda console, *plan, **more: seen.append(console.width))
+    settings = SweepSettings(domains=("tiny-a",), data=tiny_data, storage=str(tmp_path), dry_run=True)
+    assert launch.run_sweep("sweep", settings, ["random"]) == 0
+    assert seen == [width]
