@@ -58,8 +58,9 @@ OPERATORS = {
     ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "/", ast.Mod: "*", ast.Pow: "*",
     ast.BitAnd: "|", ast.BitOr: "&",
 }  # fmt: skip
-SYMMETRIC = {"min", "max"}
-TUNING = re.compile(r"[A-Z_]*(_SECONDS|_CHUNK_[A-Z]+) = ")  # waiting times and sizes of blocks, which change no result
+SYMMETRIC = {"min", "max", "np.clip"}
+TUNING = re.compile(r"[A-Z_]*(_SECONDS|_CHUNK_[A-Z]+) = |time\.sleep\(")
+"""Waiting times and sizes of blocks, which change no result."""
 FORM = {"strict", "soft_wrap", "markup", "progress", "indent", "ensure_ascii"}
 """Keyword arguments: the check of ``zip``, which only a defect of ours would fail, and how files and console look."""
 

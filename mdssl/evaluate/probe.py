@@ -45,7 +45,7 @@ def lbfgs_probe(parts: Parts, *, l2: float = ProbeConfig.probe_l2) -> ProbeResul
     return score(_fit_lbfgs(parts.train_x, parts.train_y, parts.num_classes, l2), parts)
 
 
-def lbfgs_path_probe(parts: Parts, *, seed: int = 0) -> ProbeResult:
+def lbfgs_path_probe(parts: Parts, *, seed: int) -> ProbeResult:
     """`lbfgs_probe` with a penalty that is chosen on held-out training images.
 
     `PENALTIES` are fitted from the largest to the smallest, each from the fit before, without the images that

@@ -126,7 +126,10 @@ def test_the_british_spelling_is_an_alias(data, storage, trial_id, tmp_path, cap
 def test_four_images_of_a_split_are_shown_by_default(data, storage, trial_id, tmp_path, capsys):
     flags = ["--trial-id", trial_id, "--storage", storage, "--data", data, "--output", tmp_path / "n.png"]
     run("neighbors", "left:test", *flags, "--among", "left")
-    assert capsys.readouterr().out.count("nearest first") == 4
+    said = capsys.readouterr().out
+    assert said.count("nearest first") == 4
+    rows = sample_rows("left", "test", open_dataset(data, "left").split("test").labels, 4)
+    assert [int(row) for row in re.findall(r"^left:test:(\d+)", said, re.M)] == list(rows)
 
 
 def test_a_training_image_is_not_its_own_neighbor(data, storage, trial_id, tmp_path, capsys):

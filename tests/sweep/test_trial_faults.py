@@ -18,7 +18,7 @@ from mdssl.leaderboard.board import read_rows, write_rows
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.trial_files import write_failure
 from mdssl.storage import retry as retries
-from mdssl.storage.claim import Claim
+from mdssl.storage.claim import Claim, holder_of
 from mdssl.storage.location import Location
 from mdssl.storage.trial_dir import trial_dir_in
 from mdssl.sweep import restarts, training, trial
@@ -148,7 +148,11 @@ def test_the_controller_may_die_three_times_in_a_row(run, trial_dir, trainer):
 
 
 @pytest.mark.parametrize("got_on", [True, False])
-def test_a_trial_process_that_died_too_often_is_restarted_after_progress(tmp_path, trial_dir, got_on):
+def test_a_trial_process_that_died_too_often_is_restarted_after_progress(tmp_path, trial_dir, monkeypatch, got_on):
+    claimed, record = [], restarts.record_death
+    monkeypatch.setattr(
+        restarts, "record_death", lambda *death: claimed.append(holder_of(trial_dir).sweep) or record(*death)
+    )
     reach(trial_dir, 10)
     before = restarts.step_saved(trial_dir)
     reach(trial_dir, 20 if got_on else 10)
@@ -158,6 +162,7 @@ def test_a_trial_process_that_died_too_often_is_restarted_after_progress(tmp_pat
     assert again == ([work] if got_on else [])
     statuses = [row["status"] for row in read_rows(tmp_path, CONFIG.trial_id)]
     assert statuses == ([] if got_on else ["failed"])
+    assert claimed == ([] if got_on else [CONTEXT["sweep"]]) and not holder_of(trial_dir)
 
 
 @pytest.mark.parametrize(

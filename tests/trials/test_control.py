@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from mdssl.pretrain.checkpoint import latest_step
 from mdssl.storage.claim import Claim
 from mdssl.storage.location import Location
 from mdssl.storage.notes import read_notes
+from mdssl.storage.trial_dir import TRIAL
 from mdssl.trials import control, removal
 
 A, B, C = "0123456789ab", "01239999ffff", "fedcba987654"
@@ -198,6 +200,12 @@ def test_archive_hides_a_trial_and_undo_restores_it(board, capsys):
     assert run("archive", "--undo", A, B, "--storage", board) == 2
     assert f"{B}: {board} has a trial of the same id already. Nothing was moved." in capsys.readouterr().err
     assert run("delete", B, "--yes", "--storage", board) == 0
+    marker = Path(board) / "trials" / B / TRIAL.marker
+    marker.parent.mkdir()
+    marker.write_text("{}")
+    assert run("archive", "--undo", A, B, "--storage", board) == 2
+    assert f"{B}: {board} has a trial of the same id already. Nothing was moved." in capsys.readouterr().err
+    shutil.rmtree(marker.parent)
     assert run("archive", "--undo", A, B, "--storage", board) == 0
     assert files(board, "notes", "archive/notes") == before
     assert read(board).equals(shown)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from mdssl.config.probe import FEATURES
 from mdssl.data.contact_sheet import write_png
 from mdssl.data.dataset import SPLITS, Dataset, open_dataset
 from mdssl.data.decode import convert
@@ -63,7 +62,6 @@ def show_neighbors(
         raise InputError(f"no image is given; {_ALLOWED}")
     if not output.lower().endswith(".png"):
         raise InputError(f"output {output!r} does not end in .png; a PNG file is written.")
-    check_name("feature layer", features, FEATURES)
     check_number("neighbors", neighbors, low=1, high=MOST_NEIGHBORS, hint="A sheet has no room for more.")
     check_number("sample", sample, low=neighbors + 1)
     check_number("seed", seed, low=0)

@@ -1,6 +1,7 @@
 """The next point of a search depends on the known trials and the seed alone."""
 
 import importlib.util
+import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from mdssl.errors import InputError
 from mdssl.sweep.search.history import Observation
-from mdssl.sweep.search.sampler import check_sampler, next_point
+from mdssl.sweep.search.sampler import _CANDIDATES, check_sampler, next_point
 from mdssl.sweep.search.space import Space
 from mdssl.sweep.settings import SweepSettings
 
@@ -107,6 +108,10 @@ def test_optuna_avoids_the_region_of_running_trials(space):
     known += [replace(at(20 + i, 0.82, None, round(1.01 + i / 100, 2)), status="training") for i in range(8)]
     points = [next_point(space, known, kind="optuna", seed=seed) for seed in range(60)]
     assert np.mean([point["lambda1"] >= 0.9 for point in points]) > 0.7
+
+
+def test_the_number_of_candidates_is_that_of_optuna():
+    assert inspect.signature(optuna.samplers.TPESampler).parameters["n_ei_candidates"].default == _CANDIDATES
 
 
 def test_optuna_prints_no_reports_of_its_own(space):
