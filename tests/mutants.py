@@ -40,7 +40,8 @@ EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 ALLOWED_SHARE = 0.05
 ROOMS = ("config/**/*.py", "data/mixture.py", "evaluate/**/*.py", "pretrain/**/*.py", "sweep/**/*.py", "trials/**/*.py")
 """Files of mdssl/ that are mutated."""
-TESTS = [f"tests/{room}" for room in ("config", "data/test_host_images.py", "evaluate", "pretrain", "sweep", "trials")]
+TESTED = ("config", "data/test_host_images.py", "evaluate", "pretrain", "sweep", "trials", "test_security.py")
+TESTS = [f"tests/{room}" for room in TESTED]
 MARKS = "not (ray or long or cluster or gpu or slow)"
 SECONDS = 90
 """Time of the tests of a mutant; the likeliest to notice it are chosen."""

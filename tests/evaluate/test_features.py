@@ -160,3 +160,6 @@ def test_an_input_size_below_one_is_refused(tiny_model, images):
 def test_what_is_not_a_trial_id_names_no_file(tmp_path):
     with pytest.raises(InputError, match=r"'\.\./0123456789ab' is not a trial id"):
         open_encoder(str(tmp_path), "../0123456789ab")
+    for named in ({}, {"trial_id": "0123456789ab", "weights": "resnet18.pth"}):
+        with pytest.raises(InputError, match="give either TRIAL_ID, or --weights FILE"):
+            open_encoder(str(tmp_path), **named)

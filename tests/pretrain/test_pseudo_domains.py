@@ -63,7 +63,9 @@ def test_clustering_finds_distinct_domains_and_records_its_statistics(tiny_data,
     assert (record["kept_share"], record["churn"], record["epsilon"], record["topped_up"]) == (1, None, None, 0)
     assert "clustering 0 at step 2: sizes" in caplog.text and "empty" not in caplog.text
     assert model.training
-    again, record = pseudo_domains.find(trial, model, mixture, found, number=1, step=5)
+    with caplog.at_level(logging.INFO):
+        again, record = pseudo_domains.find(trial, model, mixture, found, number=1, step=5)
+    assert f"churn {record['churn']:.1%}" in caplog.text
     assert record["churn"] == pytest.approx(float((again.labels != found.labels).float().mean()))
     assert record["churn"] < 0.1, "the same encoder gives the same cluster numbers"
 

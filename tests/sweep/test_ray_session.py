@@ -94,11 +94,12 @@ def test_only_temporary_folders_of_killed_sweeps_are_removed(tmp_path, monkeypat
     monkeypatch.setattr(temporary, "_LONGEST", 1000)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     with temporary_folder() as runs:
-        killed, kept, foreign = (tmp_path / f"mdssl-ray-{name}" for name in ("killed", "kept", "foreign"))
+        killed, lock = temporary._make(tmp_path)
+        os.close(lock)
+        kept, foreign = (tmp_path / f"mdssl-ray-{name}" for name in ("kept", "foreign"))
         for folder in (killed, kept, foreign):
             (folder / "session").mkdir(parents=True)
             (folder / "session/file").touch()
-        (killed / temporary._MARKER).touch()
         (tmp_path / "mdssl-ray-link").symlink_to(killed)
         with temporary_folder() as second:
             second.keep = True

@@ -148,6 +148,9 @@ def test_missing_artifacts_are_made_on_request(trial_dir, storage, probed, tiny_
         kept = read(Location.of(probed), name)
         for layer in ("encoder", "projection"):
             np.testing.assert_allclose(made[name].layers[layer].sample, kept.layers[layer].sample, rtol=0.01, atol=1e-3)
+    artifacts_of(trial_dir, tiny_data).draw()
+    shown = json.loads((trial_dir / "neighbors.json").read_text())["datasets"]
+    assert list(shown) == ["tiny-a", "tiny-b", "tiny-c"], "datasets that were shown before stay"
     assert json.loads(contents(trial_dir)["neighbors.json"])["datasets"].keys() == {"tiny-a", "tiny-b", "tiny-c"}
     assert tuple(files(trial_dir)) == KEPT
 

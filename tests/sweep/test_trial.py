@@ -49,6 +49,7 @@ def handed_over(tmp_path, monkeypatch):
 
 def test_the_controller_of_one_worker_needs_no_torch(handed_over):
     handed = handed_over(workers=1)
+    assert handed["torch_config"].backend == "none", "TorchTrainer reads the name"
     seen_by_controller = {name: handed[name] for name in ("train_loop_config", "torch_config", "scaling_config")}
     result = subprocess.run(
         [sys.executable, "-c", LOAD], input=ray.cloudpickle.dumps(seen_by_controller), capture_output=True, check=True
