@@ -10,7 +10,8 @@ from loop_runs import losses, weights
 from torch._dynamo.utils import counters
 
 from mdssl.config.run import RunSettings
-from mdssl.pretrain import loop
+from mdssl.pretrain import loop, step
+from mdssl.pretrain.augment import augment
 from mdssl.pretrain.loop import train
 from mdssl.pretrain.model import Model, build_model
 from mdssl.pretrain.step import backward_at_once, two_views
@@ -68,10 +69,10 @@ def test_long_runs_on_a_gpu_are_compiled(
     asked = []
     monkeypatch.setattr(torch.compiler, "reset", lambda: asked.append("reset"))
     monkeypatch.setattr(Model, "compile", lambda self: asked.append("model"))
-    monkeypatch.setattr(loop, "two_views", lambda *args, compiled: asked.append(compiled) or two_views(*args))
+    monkeypatch.setattr(step, "augment", lambda *args, compiled: asked.append(compiled) or augment(*args))
     settings = RunSettings(**changes, track=())
     ended = train(tiny_trial(iterations=steps), data=tiny_data, trial_dir=tmp_path, settings=settings, device="cpu")
-    assert asked == ["reset", "model"] * expected + [expected] * steps
+    assert asked == ["reset", "model"] * expected + [expected] * 2 * steps, "two views per step"
     # `Model.compile` is replaced, so that each pass is without compiled code.
     assert ended["compiled"] is False
     assert any(record.levelname == "WARNING" for record in caplog.records) is expected

@@ -107,7 +107,7 @@ def test_probe_writes_artifacts_and_a_second_probe_leaves_them_unchanged(probed,
     assert len(first["neighbors.png"][0]) < 150_000
 
 
-def test_mdssl_probe_fits_probes_with_the_seed_of_the_trial(tiny_data, tmp_path):
+def test_probes_are_fitted_with_the_seed_of_the_trial(tiny_data, tmp_path):
     config = TrialConfig(method="random", arch="resnet18", seed=3)
     train(config, data=tiny_data, trial_dir=tmp_path / "trials" / config.trial_id, device="cpu")
     flags = ["--probe", "sgd", "--probe-epochs", "1", "--probe-seeds", "2", "--evaluate", "tiny-a"]
@@ -116,6 +116,10 @@ def test_mdssl_probe_fits_probes_with_the_seed_of_the_trial(tiny_data, tmp_path)
     (row,) = read_rows(tmp_path, config.trial_id)
     fits = json.loads(row["config_json"])["evaluation"]["of_seeds"]
     assert [fit["seed"] for fit in fits] == [3, 3 + SEEDS_APART]
+    settings = ProbeConfig(probe="sgd", probe_epochs=1, probe_seeds=2)
+    actor = Evaluator.__ray_metadata__.modified_class(tiny_data, settings, "cpu")
+    (score,) = actor.score(str(tmp_path / "trials" / config.trial_id), ("tiny-a",))["tiny-a"]
+    assert score["probe_settings"]["of_seeds"] == fits, "a sweep scores as mdssl probe does"
     (matrix,) = confusion.read(Location.of(tmp_path / "trials" / config.trial_id))
     assert matrix["seeds"] == 2 and confusion.matrix_of(matrix).sum() == 2 * row["num_test"]
 
