@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
 import mdssl
@@ -145,25 +144,6 @@ def save(file: str, settings: Any, values: Mapping[str, Any], prog: str) -> None
     if location.exists() and location.read_bytes() != data:
         raise InputError(f"save_config is {file!r}, which exists and holds other settings; delete it, or name another.")
     location.write_bytes(data)
-
-
-@contextmanager
-def not_saved_on_error(file: str) -> Iterator[None]:
-    """Delete ``file``, the value of ``--save-config`` or "", if it is new and the command refuses its settings. So the
-    corrected command can write it."""
-    if not file:
-        yield
-        return
-    from mdssl.storage.location import Location
-
-    place = Location.of(file)
-    is_new = not place.exists()
-    try:
-        yield
-    except InputError:
-        if is_new:
-            place.delete()
-        raise
 
 
 def _written(flag: Flag, value: Any) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_ty
 
 import tyro
 
-from mdssl.cli.config_file import is_config_file, not_saved_on_error, save, settings_in
+from mdssl.cli.config_file import is_config_file, save, settings_in
 from mdssl.cli.flags import SAVE_CONFIG, flags_of, takes_file
 from mdssl.cli.help import help_text
 from mdssl.cli.places import RowsFlag
@@ -56,7 +56,7 @@ def command(
     def main(argv: Sequence[str] | None = None) -> int:
         argv = sys.argv[1:] if argv is None else argv
         try:
-            with _signals_raise(), not_saved_on_error(_value(argv, "save_config") or ""):
+            with _signals_raise():
                 return body(argv) or 0
         except SystemExit as ended:
             return ended.code if isinstance(ended.code, int) else int(ended.code is not None)

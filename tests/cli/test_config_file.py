@@ -150,17 +150,6 @@ def test_file_with_other_settings_is_not_overwritten(tmp_path):
         settings("train", "--save-config", tmp_path)
 
 
-def test_a_refused_command_leaves_no_file_and_keeps_one_that_was_there(tmp_path, capsys):
-    path = tmp_path / "saved.yaml"
-    refused = ["train", "--domains", "absent", "--data", str(tmp_path), "--save-config", str(path)]
-    assert main(refused) == 2
-    assert "absent" in capsys.readouterr().err
-    assert not path.exists()
-    settings(*refused)
-    assert main(refused) == 2
-    assert path.exists()
-
-
 @pytest.mark.parametrize("command", SWEEPS)
 def test_saved_file_has_flags_in_the_order_of_help(command, tmp_path, capsys):
     path = tmp_path / "saved.yaml"
