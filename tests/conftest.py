@@ -64,8 +64,9 @@ def pytest_xdist_make_scheduler(config, log):
             path = config.rootpath / file
             if not process_use.starts_ray(path):
                 return file
-            in_cluster = process_use.joins_the_cluster(path)
-            return f"cluster, {path.parent.name == 'sweep'}" if in_cluster else "own Ray"
+            if not process_use.joins_the_cluster(path):
+                return "own Ray"
+            return "cluster of tests/sweep" if path.parent.name == "sweep" else "cluster"
 
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 

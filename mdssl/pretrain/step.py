@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,7 +19,7 @@ from mdssl.device import multiplies_bf16, send
 from mdssl.pretrain.augment import Views, augment, draw, draw_jitter_order
 from mdssl.pretrain.checkpoint import LoopState
 from mdssl.pretrain.loss import LossTerms, mdssl_loss, weighted_nt_xent
-from mdssl.pretrain.stopping import Agreement
+from mdssl.pretrain.stopping import Agreement, rank_and_workers
 
 
 def two_views(
@@ -62,7 +61,7 @@ def backward_at_once(config: TrialConfig, model: nn.Module, views: torch.Tensor,
         views: this worker's views.
         counts: the number of images of each group, for each worker in rank order.
     """
-    own = counts[_rank()]
+    own = counts[rank_and_workers()[0]]
     with autocast(config, views):
         if config.batching == "joint":
             z = model(views)
@@ -82,7 +81,7 @@ def backward_by_domain(
     graph, the gradient of the loss for each of them, then the pass of each domain again, with a graph.
     """
     inner = model.module if isinstance(model, DistributedDataParallel) else model
-    own = counts[_rank()]
+    own = counts[rank_and_workers()[0]]
     parts = by_domain(views, own).split([2 * count for count in own])
     with torch.no_grad(), statistics_untouched(inner), autocast(config, views):
         z = torch.cat([inner(part) for part in parts])
@@ -108,14 +107,11 @@ def loss_of(config: TrialConfig, z: torch.Tensor, counts: list[list[int]]) -> Lo
     of_ranks = torch.from_numpy(np.repeat(np.tile(groups, len(counts)), np.concatenate(counts)))
     labels = of_ranks.split([sum(of_rank) for of_rank in counts])
     z_a, z_b = z.chunk(2)
+    rank, _ = rank_and_workers()
     shared: dict[str, Any] = {"temperature": config.temperature, "of_ranks": labels}
     if method.weighs_negatives:
-        return weighted_nt_xent(z_a, z_b, labels[_rank()], negative_weight=config.negative_weight, **shared)
-    return mdssl_loss(z_a, z_b, labels[_rank()], lambda1=config.lambda1, lambda2=config.lambda2, **shared)
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+        return weighted_nt_xent(z_a, z_b, labels[rank], negative_weight=config.negative_weight, **shared)
+    return mdssl_loss(z_a, z_b, labels[rank], lambda1=config.lambda1, lambda2=config.lambda2, **shared)
 
 
 def by_domain(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
