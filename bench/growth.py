@@ -48,8 +48,8 @@ def run_many(folder: Path, count: int) -> dict[str, float]:
     Returns:
         ``planning`` and ``table``: seconds before Ray starts and after it ends. ``second`` and ``last``: milliseconds
         for each of the second and the last hundred trials; the first hundred wait for the evaluator and then end at
-        once. ``memory``: growth of this process in MiB for each trial after the first hundred;
-        the last ten do not count, because modules for the end of a sweep are imported then.
+        once. ``memory``: growth of this process in MiB for each trial after the first hundred. The last ten do not
+        count, because modules for the end of a sweep are imported then.
     """
     from mdssl.cli.parse import parse
     from mdssl.cli.sweeps.lambda_grid import LambdaGrid
